@@ -5,16 +5,16 @@
 //!
 //! Lock order: `interned`, then a state's `by_places` or `by_matches`; the latter two are never held together.
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::{DirState, Here, Limits};
 use crate::rule::{DiesWith, Files, Key, RuleId, RuleSpec, Settings, Step, Unit, Values};
 use crate::units::{Size, Ttl};
 
-/// An index into the rules. There are at most 4096 of them.
+/// An index into the rules. A configuration has at most 1024.
 type RuleIndex = u16;
 
 /// For each inherited key the rule that settles it; 0, the defaults, also where nobody does.

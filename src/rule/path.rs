@@ -117,7 +117,44 @@ impl RulePath {
 
     /// Does the path mean exactly this directory?
     pub fn matches(&self, names: &[&[u8]]) -> bool {
-        matches_steps(&self.steps, names)
+        self.deepest(names) == Some(names.len())
+    }
+
+    /// How deep the deepest directory lies, on the way along `names`, that the path means.
+    pub fn deepest(&self, names: &[&[u8]]) -> Option<usize> {
+        let end = self.steps.len();
+        // All the ways at once: backtracking could take time exponential in the number of `**`.
+        let mut reached = vec![false; end + 1];
+        reached[0] = true;
+        self.skip_deep(&mut reached);
+        let mut deepest = reached[end].then_some(0);
+        for (depth, name) in (1..).zip(names) {
+            let mut next = vec![false; end + 1];
+            for (at, step) in self.steps.iter().enumerate().filter(|&(at, _)| reached[at]) {
+                if *step == Step::Deep {
+                    next[at] = true;
+                    next[end] |= at + 1 == end;
+                } else {
+                    next[at + 1] |= step.matches(name);
+                }
+            }
+            self.skip_deep(&mut next);
+            if !next.contains(&true) {
+                break;
+            }
+            if next[end] {
+                deepest = Some(depth);
+            }
+            reached = next;
+        }
+        deepest
+    }
+
+    /// `**` can stand for nothing, but not at the end.
+    fn skip_deep(&self, reached: &mut [bool]) {
+        for (at, step) in self.steps.iter().enumerate() {
+            reached[at + 1] |= reached[at] && *step == Step::Deep && at + 1 < self.steps.len();
+        }
     }
 
     /// A directory that this path means and that no other path means by chance: it stands for all of them.
@@ -134,20 +171,6 @@ impl RulePath {
             }
         }
         names
-    }
-}
-
-fn matches_steps(steps: &[Step], names: &[&[u8]]) -> bool {
-    match (steps, names) {
-        ([], []) => true,
-        ([Step::Deep], names) => !names.is_empty(),
-        ([Step::Deep, rest @ ..], names) => {
-            (0..=names.len()).any(|skipped| matches_steps(rest, &names[skipped..]))
-        }
-        ([step, steps @ ..], [name, names @ ..]) => {
-            step.matches(name) && matches_steps(steps, names)
-        }
-        _ => false,
     }
 }
 
