@@ -4,8 +4,8 @@ use super::ConfigError;
 use crate::rule::{Key, RuleSpec, Unit, Values};
 use crate::units::Percent;
 
-/// So that a policy's tables stay small.
-const MOST_RULES: usize = 4096;
+/// Checking is quadratic, and a policy's tables have small indices.
+const MOST_RULES: usize = 1024;
 
 pub(super) fn contradictions(rules: &[RuleSpec]) -> Result<(), ConfigError> {
     if rules.len() > MOST_RULES {
@@ -47,9 +47,7 @@ fn matching_rule_is_for_files(rule: &RuleSpec) -> Result<(), ConfigError> {
 
 /// Does `outer` hold for what is below the directory that `rule` stands for?
 fn encloses(outer: &RuleSpec, rule: &RuleSpec, names: &[&[u8]]) -> Option<usize> {
-    let deepest = (0..=names.len())
-        .rev()
-        .find(|&depth| outer.path.matches(&names[..depth]))?;
+    let deepest = outer.path.deepest(names)?;
     // A rule for some names says nothing about others. Only the same globs are sure to be the same names.
     (outer.globs.is_empty() || outer.globs == rule.globs).then_some(deepest)
 }
@@ -121,6 +119,14 @@ impl<'r> Chain<'r> {
         let (Some((ttl_rule, ttl)), Some((ceiling_rule, ceiling))) = (ttl, ceiling) else {
             return Ok(());
         };
+        // A lower ceiling in a subtree is a choice: it just holds. A life beyond a ceiling that is there is a mistake.
+        let first = self
+            .rules
+            .iter()
+            .find(|rule| std::ptr::eq(**rule, ttl_rule) || std::ptr::eq(**rule, ceiling_rule));
+        if first.is_some_and(|first| !std::ptr::eq(*first, ttl_rule)) {
+            return Ok(());
+        }
         match (ttl.interval(), ceiling.interval()) {
             (Some(life), Some(most)) if life > most => Err(contradiction(
                 (ttl_rule, Key::Ttl, &life),

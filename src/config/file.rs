@@ -3,17 +3,20 @@
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::error::rule_keys;
 use super::mount::{LogFormat, LogLevel, MountKey, SECTIONS_NOT_YET_SUPPORTED};
 use super::options::twice;
 use super::{Config, ConfigError, kernel, options};
 use crate::rule::{Gate, Globs, Key, RulePath, RuleSpec, Values};
-use crate::units::{Quoted, Value, Wrong};
+use crate::units::{Quoted, Wrong};
+
+mod document;
+
+use document::{Document, Item, Name, in_order};
 
 /// A configuration is written by hand: what is larger is something else.
 const MOST_BYTES: u64 = 1 << 20;
@@ -100,154 +103,7 @@ pub(super) fn apply(
 
 const SECTIONS: &[&str] = &["mount", "defaults", "rule", "log"];
 
-type Name<'i> = Spanned<std::borrow::Cow<'i, str>>;
-type Item<'i> = Spanned<DeValue<'i>>;
-
-/// As written, so that the first error is the one nearest to the top.
-fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<(&'t Name<'i>, &'t Item<'i>)> {
-    let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(name, _)| name.span().start);
-    entries
-}
-
-struct Document<'d> {
-    path: &'d Path,
-    text: &'d str,
-}
-
-impl<'d> Document<'d> {
-    /// `FILE:LINE:COLUMN`, counted in characters from 1.
-    fn place(&self, span: &Range<usize>) -> String {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before
-            .rsplit('\n')
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .count()
-            + 1;
-        format!("{}:{line}:{column}", self.path.display())
-    }
-
-    fn error(
-        &self,
-        span: Range<usize>,
-        wrong: impl Into<String>,
-        allowed: impl Into<String>,
-    ) -> ConfigError {
-        ConfigError::new(self.place(&span), wrong, allowed)
-    }
-
-    /// The text that an error is about: what is spanned, or the line where nothing is.
-    fn offence(&self, span: &Range<usize>) -> &'d str {
-        let spanned = self.text.get(span.clone()).unwrap_or_default().trim();
-        if !spanned.is_empty() {
-            return spanned.lines().next().unwrap_or_default();
-        }
-        let start = self
-            .text
-            .get(..span.start)
-            .and_then(|before| before.rfind('\n'))
-            .map_or(0, |newline| newline + 1);
-        self.text
-            .get(start..)
-            .and_then(|rest| rest.lines().next())
-            .unwrap_or_default()
-            .trim()
-    }
-
-    fn table<'t, 'i>(
-        &self,
-        name: &Name<'_>,
-        value: &'t Item<'i>,
-    ) -> Result<&'t DeTable<'i>, ConfigError> {
-        value.get_ref().as_table().ok_or_else(|| {
-            let section = name.get_ref();
-            self.error(
-                value.span(),
-                format!("`{section}` is not a section"),
-                format!("allowed: [{section}]"),
-            )
-        })
-    }
-
-    /// The value as the grammar of options would have it: strings as they are, numbers and booleans as written.
-    fn scalar<'t>(
-        &'t self,
-        name: &str,
-        item: &'t Item<'_>,
-        allowed: &str,
-    ) -> Result<String, ConfigError> {
-        match item.get_ref() {
-            DeValue::String(text) => Ok(text.as_ref().to_owned()),
-            DeValue::Integer(_) => Ok(self.offence(&item.span()).replace('_', "")),
-            DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
-                Ok(self.offence(&item.span()).to_owned())
-            }
-            DeValue::Array(_) | DeValue::Table(_) => {
-                let kind = item.get_ref().type_str();
-                let wrong = Wrong(
-                    format!("{} is an {kind}", Quoted(self.offence(&item.span())))
-                        .replace("an table", "a table"),
-                );
-                Err(self.bad_value(name, item, &wrong, allowed))
-            }
-        }
-    }
-
-    fn bad_value(&self, name: &str, item: &Item<'_>, wrong: &Wrong, allowed: &str) -> ConfigError {
-        ConfigError::value(self.place(&item.span()), name, wrong, allowed)
-    }
-
-    fn value<T: Value>(&self, name: &str, item: &Item<'_>) -> Result<T, ConfigError> {
-        let text = self.scalar(name, item, T::ALLOWED)?;
-        text.parse()
-            .map_err(|wrong| self.bad_value(name, item, &wrong, T::ALLOWED))
-    }
-
-    fn string(&self, name: &str, item: &Item<'_>, allowed: &str) -> Result<String, ConfigError> {
-        match item.get_ref().as_str() {
-            Some(text) => Ok(text.to_owned()),
-            None => {
-                let wrong = Wrong(format!(
-                    "{} is not a string",
-                    Quoted(self.offence(&item.span()))
-                ));
-                Err(self.bad_value(name, item, &wrong, allowed))
-            }
-        }
-    }
-
-    /// One string or several.
-    fn strings(
-        &self,
-        name: &str,
-        item: &Item<'_>,
-        allowed: &str,
-    ) -> Result<Vec<String>, ConfigError> {
-        match item.get_ref().as_array() {
-            Some(items) => items
-                .iter()
-                .map(|item| self.string(name, item, allowed))
-                .collect(),
-            None => Ok(vec![self.string(name, item, allowed)?]),
-        }
-    }
-
-    fn absolute(&self, name: &str, item: &Item<'_>) -> Result<PathBuf, ConfigError> {
-        const ALLOWED: &str = "an absolute path";
-        let path = PathBuf::from(self.string(name, item, ALLOWED)?);
-        if path.is_absolute() {
-            return Ok(path);
-        }
-        let wrong = Wrong(format!(
-            "{} is not absolute",
-            Quoted(&path.to_string_lossy())
-        ));
-        Err(self.bad_value(name, item, &wrong, ALLOWED))
-    }
-
+impl Document<'_> {
     /// A key of a rule, into `values`.
     fn rule_key(
         &self,
