@@ -3,8 +3,26 @@
 //! Three drivers (the kernel, the admin, the clock) call one core, `fs`. The backing directory and its
 //! extended attributes are the only truth; what memory holds can be rebuilt from them.
 
+pub mod backing;
+pub mod clock;
 pub mod config;
 pub mod cron;
+pub mod descriptors;
+pub mod error;
+pub mod expiry;
+pub mod handles;
+pub mod identity;
+pub mod inflight;
+pub mod inodes;
+pub mod links;
+pub mod names;
+pub mod notify;
 pub mod policy;
+pub mod pool;
+pub mod quota;
 pub mod rule;
+pub mod slab;
+pub mod sys;
 pub mod units;
+pub mod uses;
+pub mod work;

@@ -21,6 +21,10 @@ use automaton::Automaton;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DirState(pub u32);
 
+/// A number for settings, good for the policy that gave it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SettingsId(pub u32);
+
 /// The limits that a directory itself bears; those of the directories around it apply as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -157,6 +161,33 @@ impl Policy {
     pub fn settings_for(&self, dir: DirState, name: &[u8], is_dir: bool) -> &Settings {
         let dir = if is_dir { self.enter(dir, name) } else { dir };
         self.automaton.settings_for(dir, name)
+    }
+
+    /// A number for what holds for the entry `name` of a directory, other than a directory: see `settings`.
+    pub fn settings_id_for(&self, dir: DirState, name: &[u8]) -> SettingsId {
+        self.automaton.settings_id_for(dir, name)
+    }
+
+    /// The settings of a number that this policy gave out.
+    pub fn settings(&self, id: SettingsId) -> &Settings {
+        self.automaton.settings_by_id(id)
+    }
+
+    /// Does any directory bear a limit?
+    pub fn has_limits(&self) -> bool {
+        self.limits_at(self.root()).is_some() || self.has_limits_below_root()
+    }
+
+    /// Does any directory but the root bear a limit?
+    pub fn has_limits_below_root(&self) -> bool {
+        self.rules().any(|(_, rule)| {
+            let v = &rule.values;
+            !rule.path.is_root()
+                && (v.quota.is_some()
+                    || v.inodes.is_some()
+                    || v.user_quota.is_some()
+                    || v.user_inodes.is_some())
+        })
     }
 
     /// Which rule settles a key for the entry `name` of a directory, or for plain files in it in general.

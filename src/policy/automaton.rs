@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
-use super::{DirState, Here, Limits};
+use super::{DirState, Here, Limits, SettingsId};
 use crate::rule::{DiesWith, Files, Key, RuleId, RuleSpec, Settings, Step, Unit, Values};
 use crate::units::{Size, Ttl};
 
@@ -172,6 +172,18 @@ impl Automaton {
     }
 
     pub(super) fn settings_for(&self, dir: DirState, name: &[u8]) -> &Settings {
+        self.settings_by_id(self.settings_id_for(dir, name))
+    }
+
+    pub(super) fn settings_by_id(&self, id: SettingsId) -> &Settings {
+        &self.settings[id.0 as usize]
+    }
+
+    pub(super) fn settings_id_for(&self, dir: DirState, name: &[u8]) -> SettingsId {
+        SettingsId(self.settings_index_for(dir, name).0 as u32)
+    }
+
+    fn settings_index_for(&self, dir: DirState, name: &[u8]) -> SettingsIndex {
         let state = self.state(dir);
         let mut matches = state
             .essence
@@ -180,21 +192,21 @@ impl Automaton {
             .enumerate()
             .filter(|(_, rule)| self.globs_match(**rule, name));
         let Some((first, &first_rule)) = matches.next() else {
-            return &self.settings[state.settings.0];
+            return state.settings;
         };
         let Some((_, &second_rule)) = matches.next() else {
-            return &self.settings[state.match_settings[first].0];
+            return state.match_settings[first];
         };
         let matches: Vec<RuleIndex> = [first_rule, second_rule]
             .into_iter()
             .chain(matches.map(|(_, &rule)| rule))
             .collect();
         if let Some(&known) = state.by_matches.read().get(&matches) {
-            return &self.settings[known.0];
+            return known;
         }
         let settings = self.settle(&mut self.interned.lock(), &state.essence, &matches);
         state.by_matches.write().insert(matches, settings);
-        &self.settings[settings.0]
+        settings
     }
 
     pub(super) fn origin(&self, dir: DirState, name: Option<&[u8]>, key: Key) -> RuleId {
