@@ -6,6 +6,7 @@
 pub mod backing;
 pub mod clock;
 pub mod config;
+pub mod creators;
 pub mod cron;
 pub mod descriptors;
 pub mod error;
