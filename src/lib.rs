@@ -4,6 +4,7 @@
 //! extended attributes are the only truth; what memory holds can be rebuilt from them.
 
 pub mod backing;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod creators;
@@ -14,12 +15,15 @@ pub mod error;
 pub mod expiry;
 pub mod fs;
 pub mod fuse;
+pub mod guard;
 pub mod handles;
 pub mod identity;
 pub mod inflight;
 pub mod inodes;
 pub mod links;
+pub mod logging;
 pub mod mount;
+pub mod mountpoint;
 pub mod names;
 pub mod notify;
 pub mod policy;
@@ -27,6 +31,7 @@ pub mod pool;
 pub mod private;
 pub mod quota;
 pub mod reaper;
+pub mod registry;
 pub mod rule;
 pub mod scan;
 pub mod slab;
