@@ -167,11 +167,14 @@ impl Work {
         self.all_erased.notify_all();
     }
 
-    /// Waits until a batch of files is erased, if any waits for it.
+    /// Waits until all files that wait for it are erased.
     pub fn wait_erased(&self, timeout: Duration) {
         let mut wanted = self.wanted.lock();
-        if !wanted.erase.is_empty() || wanted.erasing > 0 {
-            self.all_erased.wait_for(&mut wanted, timeout);
+        let until = Instant::now() + timeout;
+        while !wanted.erase.is_empty() || wanted.erasing > 0 {
+            if self.all_erased.wait_until(&mut wanted, until).timed_out() {
+                return;
+            }
         }
     }
 

@@ -149,3 +149,9 @@ impl<T> AsFd for Mapping<T> {
         self.file.as_fd()
     }
 }
+
+/// Empty memory for a table, for tests.
+#[cfg(test)]
+pub fn test_memory() -> OwnedFd {
+    rustix::fs::memfd_create("ttlfs-test", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd")
+}

@@ -241,22 +241,18 @@ pub fn run(seed: u64, operations: u64) {
             reaper.join().expect("the reaper panicked");
             open
         });
-        eprintln!("all is quiet");
         check(&rig, &rules, may_expire);
         match random.below(3) {
             0 => {
-                eprintln!("take over");
                 rig = rig.taken_over(&options);
                 check(&rig, &rules, may_expire);
                 open.into_iter().for_each(|file| rig.vfs.close(file));
             }
             1 => {
-                eprintln!("crash");
                 drop(open);
                 rig = Rig::on(rig.crash(), &options);
             }
             _ => {
-                eprintln!("close");
                 open.into_iter().for_each(|file| rig.vfs.close(file));
             }
         }
