@@ -198,3 +198,6 @@ fn unlink(inodes: &Inodes, due: &mut Due, node: &Pin<'_>) {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -462,3 +462,6 @@ impl Handles {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

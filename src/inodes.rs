@@ -707,3 +707,6 @@ impl Inodes {
         self.nodes.for_each(|slot, node| each(slot, node));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,3 +151,6 @@ impl Names {
         self.small.live() + self.medium.live() + self.large.live() + self.full.live()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -545,3 +545,6 @@ fn sub_to_zero(used: &AtomicU64, amount: u64) {
         tracing::error!(before, amount, "more was given back than was charged");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -217,3 +217,6 @@ impl<T: Record> Slab<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
