@@ -384,6 +384,7 @@ cases! {
     exchange: PLAIN, two_files, |r, _| r.vfs.rename("/d/f", "/g/f", RenameFlags::EXCHANGE);
     rename_across: QUOTAS, quota_files, |r, _| r.vfs.rename("/a/f", "/b/f", NO_FLAGS);
     rename_over_across: QUOTAS, quota_files, |r, _| r.vfs.rename("/a/f", "/b/g", NO_FLAGS);
+    rename_over_when_full: QUOTAS, |r| { dirs(r, &["/a", "/b"]); put(r, "/a/f", 5000); put(r, "/b/g", 1 << 20); State::default() }, |r, _| r.vfs.rename("/a/f", "/b/g", NO_FLAGS);
     rename_whiteout_across: QUOTAS, quota_files, |r, _| r.vfs.rename("/a/f", "/b/f", RenameFlags::WHITEOUT);
     exchange_across: QUOTAS, quota_files, |r, _| r.vfs.rename("/a/f", "/b/g", RenameFlags::EXCHANGE);
     open: PLAIN, one_file, |r, _| closing(r, r.vfs.open("/d/f", libc::O_RDONLY));
