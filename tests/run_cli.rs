@@ -259,6 +259,10 @@ fn a_run_inside_a_run_works() {
     let scratch = Scratch::new();
     let script = format!("{TTLFS} run -- sh -c 'echo $TMPDIR; findmnt -n -o FSTYPE $TMPDIR'");
     for option in [&[][..], &["--private-tmp"]] {
+        if !option.is_empty() && (TTLFS.starts_with("/tmp/") || TTLFS.starts_with("/var/tmp/")) {
+            eprintln!("skipped: the program under test lies where --private-tmp hides it");
+            continue;
+        }
         let mut arguments = option.to_vec();
         arguments.extend(["--", "sh", "-c", &script]);
         let output = run(&scratch, &arguments);

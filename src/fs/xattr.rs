@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -22,6 +23,11 @@ const SHOWN: &[u8] = b"user.ttlfs.";
 
 /// What ttlfs keeps on backing files for itself.
 const KEPT: &[u8] = b"trusted.ttlfs.";
+
+/// How long after a file was made its maker may still be being looked at, and how that is waited for.
+const CREATOR_SETTLES: Duration = Duration::from_secs(1);
+const CREATOR_LOOKS: u32 = 10;
+const CREATOR_PAUSE: Duration = Duration::from_millis(2);
 
 const ACLS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
 
@@ -134,6 +140,18 @@ impl Fs {
         Ok(self.backing.remove_xattr(fd.as_fd(), name)?)
     }
 
+    /// Who made a file. That is found out after its maker has the answer: whoever asks within the moment waits for it.
+    fn creator(&self, node: &Pin<'_>) -> Option<crate::creators::Creator> {
+        for _ in 0..CREATOR_LOOKS {
+            let found = self.creators.get(node.ino().0, node.btime());
+            if found.is_some() || node.btime().until(self.clock.now()) > CREATOR_SETTLES {
+                return found;
+            }
+            std::thread::sleep(CREATOR_PAUSE);
+        }
+        self.creators.get(node.ino().0, node.btime())
+    }
+
     /// What ttlfs says of a file under `user.ttlfs.`.
     fn shown(&self, node: &Pin<'_>, meta: &Meta, what: &[u8]) -> FsResult<Vec<u8>> {
         let policy = self.policy();
@@ -158,16 +176,13 @@ impl Fs {
                     .map_or_else(String::new, |i| i.to_string())
             }),
             b"rule" => policy.rule_name(settings.rule).to_owned(),
-            b"creator" => {
-                let creator = self.creators.get(node.ino().0, node.btime());
-                match creator {
-                    Some(c) => {
-                        json!({"uid": c.uid, "gid": c.gid, "pid": c.pid, "comm": c.comm_text()})
-                    }
-                    None => json!({"uid": meta.uid, "gid": meta.gid, "pid": null, "comm": null}),
+            b"creator" => match self.creator(node) {
+                Some(c) => {
+                    json!({"uid": c.uid, "gid": c.gid, "pid": c.pid, "comm": c.comm_text()})
                 }
-                .to_string()
+                None => json!({"uid": meta.uid, "gid": meta.gid, "pid": null, "comm": null}),
             }
+            .to_string(),
             b"usage" if node.kind() == Kind::Directory => {
                 let subtree = Slot::from_raw(node.aux.load(Ordering::Acquire))
                     .ok_or(FsError::Os(Errno::NODATA))?;
