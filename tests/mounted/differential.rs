@@ -17,7 +17,7 @@ mod side;
 // Devices and set-id bits are allowed, since they are on the plain side.
 in_each_io_mode!("dev,suid": equals_a_plain_directory);
 in_default_mode!("dev,suid,quota=1G,inodes=100000,max_file=1G,ttl=1d": equals_a_plain_directory_under_ample_limits);
-in_default_mode!("dev,suid,erase=overwrite": equals_a_plain_directory_while_erasing);
+in_default_mode!("dev,suid,erase=overwrite,erase_best_effort": equals_a_plain_directory_while_erasing);
 
 const DEFAULT_OPERATIONS: u64 = 4000;
 /// How many operations lie between two comparisons of the whole trees.
