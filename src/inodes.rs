@@ -570,6 +570,9 @@ impl Inodes {
             }
             drop(shard);
             if let Some(name) = node.name_ref() {
+                // The node lets go first: a server that dies in between leaves a stray name, which is found, and not
+                // a node that names what another may have by then.
+                node.name.store(0, Ordering::Release);
                 self.names.remove(name);
             }
             next = Slot::from_raw(node.parent.load(Ordering::Relaxed));
@@ -676,6 +679,8 @@ impl Inodes {
             drop(shard);
         }
         if let Some(new_name) = new_name {
+            // Without a name in between: the size class and the slot are two words.
+            node.name.store(0, Ordering::Release);
             let class = u32::from(new_name.class) << NAME_CLASS_SHIFT;
             let _ = node
                 .flags
